@@ -1,0 +1,1 @@
+// Built without npm: formulas stay in TeX.
