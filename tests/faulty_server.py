@@ -20,6 +20,8 @@ class Page:
     pause: float = 0                                   # seconds between two pieces
     piece: int = 1 << 16                               # bytes in a piece
     stall_at: int | None = None                        # says nothing more after so many bytes
+    hold_at: int | None = None                         # waits after so many bytes until `go` is set
+    go: threading.Event = field(default_factory=threading.Event)
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,6 +80,8 @@ class Handler(BaseHTTPRequestHandler):
             if page.stall_at is not None and start + i >= page.stall_at:
                 server.closing.wait(5)
                 return
+            if page.hold_at is not None and start + i >= page.hold_at:
+                page.go.wait(60)
             self.wfile.write(rest[i:i + page.piece])
             server.sent += len(rest[i:i + page.piece])
             time.sleep(page.pause)

@@ -29,7 +29,7 @@ from course_lib.data.registry import DataError, DataSet, Package, Source, Url
 from course_lib.data.web import Patience
 
 ROOT = Path(__file__).parent.parent
-HASTY = Patience(connect=9, stall=0.3, client=20, attempts=3, pause=0.01)
+HASTY = Patience(connect=9, stall=9, client=60, attempts=3, pause=0.01)  # tries again at once, but waits for a busy machine
 BODY = "".join(f"{n},{n * n}\n" for n in range(60_000)).encode()  # about 0.9 MB, no two lines alike
 POSIX = os.name == "posix"
 
@@ -184,7 +184,8 @@ def test_slow_server(cache, server):
     assert len(server.asked) == 1  # slow is not broken
 
 
-def test_stalled_server(cache, server, other):
+def test_stalled_server(cache, server, other, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "HASTY", Patience(connect=9, stall=0.3, attempts=3, pause=0.01))
     server.pages["/toy.csv"] = Page(BODY, stall_at=0)
     refused(toy(Url(server.url("/toy.csv"), len(BODY))), "nothing came for 0.3 s", "3 attempts", cache=cache)
 
@@ -294,7 +295,7 @@ def test_silence_is_given_up_after_the_time_to_connect(cache, other, monkeypatch
         monkeypatch.setattr(sys.modules[__name__], "HASTY", Patience(connect=0.3, stall=0.3, attempts=3, pause=0.01))
         start = time.monotonic()
         refused(toy(Url(f"http://127.0.0.1:{deaf.getsockname()[1]}/toy.csv")), "no answer", cache=cache)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 9
         for filler in fillers:
             filler.close()
 
@@ -599,7 +600,7 @@ def child(url):
     return subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_until(true, seconds=20):
+def wait_until(true, seconds=60):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -608,28 +609,29 @@ def wait_until(true, seconds=20):
 
 def test_two_processes_at_once(cache, server):
     "The second waits, and finds it done: one download."
-    server.pages["/toy.csv"] = page = Page(BODY, pause=0.05, piece=20_000)
+    server.pages["/toy.csv"] = page = Page(BODY, hold_at=20_000, piece=20_000)
     first = child(server.url("/toy.csv"))
     wait_until(lambda: server.sent > 0)
-    said = []
-    page.pause = 0.02
-    folder = get(toy(Url(server.url("/toy.csv"), len(BODY), sha256(BODY))), said)
+    said, data = [], toy(Url(server.url("/toy.csv"), len(BODY), sha256(BODY)))
+    hear = lambda line: (said.append(line), page.go.set())  # the first may go on once the second waits for it
+    folder = fetch(data, hear, progress=False, patience=HASTY)
     assert said == ["toy: another process is fetching it; waiting for it"]
     assert (folder / "toy.csv").read_bytes() == BODY and len(server.asked) == 1
-    output = first.communicate(timeout=20)[0]
+    output = first.communicate(timeout=60)[0]
     assert first.returncode == 0 and str(folder) in output and "as expected" in output, output
 
 
 def test_killed_process(cache, server):
     "What a killed run leaves is swept away, and its piece of the download is used."
-    server.pages["/toy.csv"] = page = Page(BODY, pause=0.1, piece=100_000)
+    server.pages["/toy.csv"] = page = Page(BODY, hold_at=300_000, piece=100_000)
     killed = child(server.url("/toy.csv"))
     wait_until(lambda: server.sent >= 200_000 and any((cache / ".work/partial/toy").glob("*"))
                and next((cache / ".work/partial/toy").glob("*")).stat().st_size >= 100_000)
     os.kill(killed.pid, signal.SIGKILL if POSIX else signal.SIGTERM)
-    killed.communicate(timeout=20)
+    killed.communicate(timeout=60)
     assert list((cache / ".work/build").iterdir()) and not (cache / "toy").exists()
-    at, page.pause = next((cache / ".work/partial/toy").glob("*")).stat().st_size, 0
+    at = next((cache / ".work/partial/toy").glob("*")).stat().st_size
+    page.go.set()
     get(toy(Url(server.url("/toy.csv"), len(BODY), sha256(BODY))))
     assert server.ranges("/toy.csv") == [None, f"bytes={at}-"] and at > 0
     assert not list((cache / ".work/build").iterdir()) and not list((cache / ".work/partial").iterdir())

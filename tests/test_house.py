@@ -57,15 +57,15 @@ def test_failing_hanging_and_greedy_cells_are_named_and_the_rest_goes_on(course:
              make_notebook(folder / "04_greedy.ipynb", TITLE, "x = b'1' * 900_000_000\nimport time; time.sleep(9)"),
              make_notebook(folder / "05_good.ipynb", TITLE, "1 + 1")]
     before = {p: p.read_bytes() for p in paths}
-    limits = runner.Limits(cell=2, grace=0.5, memory=0.6)
+    limits = runner.Limits(cell=4, grace=4, memory=0.6)
     said = []
     reports = runner.run_all(paths, course, jobs=3, limits=limits, say=said.append)
     fails, hangs, deaf, greedy, good = (words(r.problems) for r in reports)
     assert re.match(r"nbs/2_foundations/01_fails.ipynb cell 3: ZeroDivisionError: division by zero\n    \| y = 1", fails)
     assert "----> 2 y / x" in fails and "\x1b" not in fails and "cell 4" not in fails
-    assert re.match(r"nbs/2_foundations/02_hangs.ipynb cell 2: stopped after 2 s; a cell may take 2 s", hangs)
+    assert re.match(r"nbs/2_foundations/02_hangs.ipynb cell 2: stopped after \d+ s; a cell may take 4 s", hangs)
     assert "time.sleep(99)" in hangs and "KeyboardInterrupt" in hangs  # where it hung
-    assert "03_deaf.ipynb cell 2: stopped after 2 s" in deaf
+    assert re.search(r"03_deaf.ipynb cell 2: stopped after \d+ s; a cell may take 4 s", deaf)
     assert re.search(r"04_greedy.ipynb cell 2: took (0\.[6-9]|1)\S* GB of memory; the limit is 0.6 GB", greedy)
     assert not good and reports[4].memory > 0.02 and reports[4].seconds > 0.1
     assert len(said) == 5 and sum(s.startswith("FAIL") for s in said) == 4
@@ -334,6 +334,9 @@ def test_no_network_is_told_and_a_whole_environment_is_kept(house, monkeypatch, 
     for name, value in {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null",
                         "PIP_NO_INDEX": "0"}.items(): monkeypatch.setenv(name, value)
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"): monkeypatch.delenv(name, raising=False)
+    real = house.run_quietly  # pip is the real one; the empty environment that it would be in takes six seconds to make
+    monkeypatch.setattr(house, "run_quietly", lambda command, what, env=None: what == "making the environment"
+                        or real([sys.executable, *command[1:]], what, env))
     whole = tmp_path / ".venv"
     Path(house.VENV_PYTHON).parent.mkdir(parents=True)
     Path(house.VENV_PYTHON).touch()
