@@ -257,6 +257,8 @@ def main(args):
     except KeyboardInterrupt:
         stop("interrupted; the environment is made anew next time")
     env = dict(os.environ, PATH=BIN + os.pathsep + os.environ.get("PATH", ""), VIRTUAL_ENV=VENV)
+    if env.pop("PYTHONDONTWRITEBYTECODE", ""):  # no compiled files beside the sources, but importing torch ten times over
+        env["PYTHONPYCACHEPREFIX"] = os.path.join(VENV, "pycache")  # needs them somewhere
     env.setdefault("PYTHONUTF8", "1")  # Windows would write and read in a code page of 256 letters
     for place in ("COURSE_DATA", "COURSE_RESULTS"):
         if env.get(place):  # kernels run in folders of their own
