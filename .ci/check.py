@@ -1,6 +1,6 @@
 """Everything that must hold, in one go (`make test`). The last line is `N passed, M failed[, K skipped]`.
 
-While the notebooks run, two at a time, the other steps run beside them. What is counted: each notebook, each static
+Notebooks run two at a time, then tests do; the other steps run beside them. What is counted: each notebook, each static
 check, each test of tests/, the site, each step of the browser. Nothing is written into the checkout.
 
     python .ci/check.py [--only STEP ...] [--jobs N]
@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,13 +172,13 @@ def name_of(case: ET.Element) -> str:
     return f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
 
 
-def tests_step(root: Path) -> Step:
-    "pytest over tests/, counted test by test."
-    step = Step("tests")
+def tests_step(root: Path, file: Path) -> Step:
+    "pytest over one file, counted test by test."
+    step = Step(short(file, root))
     def work() -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             report = Path(folder) / "report.xml"
-            code, lines = command(["pytest", "tests", "-q", "--tb=short", f"--junitxml={report}", "-p", "no:cacheprovider"],
+            code, lines = command(["pytest", str(file), "-q", "--tb=short", f"--junitxml={report}", "-p", "no:cacheprovider"],
                                   root, 60)
             suite = ET.parse(report).getroot().find("testsuite") if report.exists() else None
         if suite is None:
@@ -217,12 +218,12 @@ def script_step(name: str, script: str, root: Path, *args: str) -> Step:
     return timed(step, work)
 
 
-def notebooks_step(root: Path, jobs: int, say: Callable[[str], None], slots: threading.Semaphore) -> Step:
+def notebooks_step(root: Path, jobs: int, say: Callable[[str], None]) -> Step:
     step = Step("notebooks, each in a fresh kernel")
     def work() -> None:
         paths = notebooks(root)
         if not paths: raise RuntimeError("there are no notebooks in nbs/")
-        reports = runner.run_all(paths, root, jobs=jobs, say=say, slots=slots)
+        reports = runner.run_all(paths, root, jobs=jobs, say=say)
         step.problems = [str(p) for r in reports for p in r.problems]
         step.failed = sum(not r.ok for r in reports)
         step.passed = len(reports) - step.failed
@@ -246,8 +247,8 @@ def clean_step(root: Path, before: list[str]) -> Step:
     return timed(step, work)
 
 
-def lanes(root: Path, only: set[str]) -> list[list[Callable[[], Step]]]:
-    "What runs beside the notebooks: in each lane one step after another."
+def works(root: Path, only: set[str]) -> tuple[list[Callable[[], Step]], list[Callable[[], Step]]]:
+    "What runs beside the notebooks: steps that go one after another, and steps that go in any order."
     def wanted(name: str) -> bool: return not only or name in only
     first: list[Callable[[], Step]] = []
     if wanted("static"):
@@ -256,26 +257,33 @@ def lanes(root: Path, only: set[str]) -> list[list[Callable[[], Step]]]:
     if wanted("docs"): first.append(lambda: script_step("site", "docs.py", root))
     built = ["--site", str(root / "_docs")] if wanted("docs") else []
     if wanted("browser"): first.append(lambda: script_step("browser", "browser.py", root, *built))
-    return [first, [lambda: tests_step(root)] if wanted("tests") else []]
+    files = sorted((root / "tests").glob("test_*.py"), key=lambda p: -p.stat().st_size) if wanted("tests") else []
+    return first, [lambda f=file: tests_step(root, f) for file in files]
 
 
 def run(root: Path, only: set[str], jobs: int) -> list[Step]:
-    "All steps; at most one more at a time than notebooks may run at once."
-    before, lock, slots = status(root), threading.Lock(), threading.Semaphore(jobs + 1)
-    done: dict[int, list[Step]] = {}
+    "All steps: notebooks, then tests, `jobs` at a time; beside them what has an order, which takes longest."
+    before, lock = status(root), threading.Lock()
+    first, others = works(root, only)
+    in_order, any_order = (deque(first), []), (deque(others), [])  # steps to do, steps done
     def say(line: str) -> None:
         with lock: print(line, flush=True)
-    def follow(lane: int, works: list[Callable[[], Step]]) -> None:
-        done[lane] = []
-        for work in works:
-            with slots: done[lane].append(work())
-            say(str(done[lane][-1]))
-    threads = [threading.Thread(target=follow, args=x) for x in enumerate(lanes(root, only))]
-    for thread in threads: thread.start()
-    try: first = [notebooks_step(root, jobs, say, slots)] if not only or "notebooks" in only else []
+    def follow(queue: deque, done: list[Step]) -> None:
+        while True:
+            try: work = queue.popleft()
+            except IndexError: return
+            step = work()
+            done.append(step)
+            say(str(step))
+    def start(*lanes: tuple) -> list[threading.Thread]:
+        threads = [threading.Thread(target=follow, args=lane) for lane in lanes]
+        for thread in threads: thread.start()
+        return threads
+    threads = start(in_order)
+    try: notes = [notebooks_step(root, jobs, say)] if not only or "notebooks" in only else []
     finally:
-        for thread in threads: thread.join()
-    return [*first, *(step for lane in sorted(done) for step in done[lane]), clean_step(root, before)]
+        for thread in threads + start(*[any_order] * jobs): thread.join()
+    return [*notes, *in_order[1], *sorted(any_order[1], key=lambda step: step.name), clean_step(root, before)]
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ must fail its check, the solution must pass it.
 """
 import argparse
 import asyncio
-import contextlib
 import math
 import os
 import re
@@ -299,17 +298,15 @@ def write(nb, path: Path) -> None:
 
 
 def run_all(paths: list[Path], root: Path = ROOT, save: bool = False, jobs: int = 2, limits: Limits = Limits(),
-            say=print, slots: threading.Semaphore | None = None) -> list[Report]:
-    "All notebooks, `jobs` at a time and each with a slot of its own, lessons first; a line for each as it ends."
+            say=print) -> list[Report]:
+    "All notebooks, `jobs` at a time, lessons first; a line for each as it ends."
     for note in prefetch(paths, root): say(note)
     reports = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["JUPYTER_RUNTIME_DIR"] = folder
         order = sorted(paths, key=lambda p: "0_core" in p.parts)  # lessons take longer than reference
         pool = ThreadPoolExecutor(max(1, jobs))
-        def one(path: Path) -> Report:
-            with slots or contextlib.nullcontext(): return run_one(path, root, save, limits, Path(folder))
-        work = [pool.submit(one, path) for path in order]
+        work = [pool.submit(run_one, path, root, save, limits, Path(folder)) for path in order]
         try:
             for done in work:
                 reports.append(done.result())
