@@ -183,7 +183,7 @@ def break_even(
 def log_loss(
     p: Tensor,           # probabilities (n, class), rows add up to 1; or (n,) of "yes"
     target: Tensor,      # class numbers (n,), or 1 for yes and 0 for no
-    clip: float = 0.0,   # c: one class gets at most 1 - c, each at least c / (n_classes - 1)
+    clip: float = 0.0,   # c: cut to c / (n_classes - 1) .. 1 - c, then rows are made to add up
 ) -> float:              # nats a prediction; inf after a sure mistake if nothing is clipped
     "Log-loss of stated probabilities, as competitions score it (Good, 1952)."
     _check_share("probabilities", p, "for logits take cross_entropy, or softmax first")
