@@ -26,6 +26,13 @@ from course_lib.training.loop import (
 from .steps import Output, StepFn, Update, supervised
 
 # %% ../../nbs/3_training/01_learner.ipynb #03190dc2
+def _placed(model: nn.Module, device: torch.device) -> nn.Module:
+    "The model on its device; on a CPU with convolutions in the order that is fast there."
+    if device.type != "cpu" or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        return model.to(device)
+    return model.to(device, memory_format=torch.channels_last)
+
+
 class _Setup:
     "A model, its data, and what a fit needs."
 
@@ -45,7 +52,8 @@ class _Setup:
             raise TypeError(f"dls is {type(dls).__name__}: expected (train, valid), as from "
                             "make_loaders; without validation (train, None)")
         self.device = torch.device(device) if device else default_device()
-        self.model, self.dls, self.callbacks = model.to(self.device), dls, list(callbacks)
+        self.model, self.dls = _placed(model, self.device), dls
+        self.callbacks = list(callbacks)
         self.step_fn = step_fn or supervised(loss_func)
         self.make_opt, self.opt, self.recorder = opt, None, Recorder()
 
