@@ -25,14 +25,14 @@ from course_lib.training.loop import (
     train_epoch)
 from .steps import Output, StepFn, Update, supervised
 
-# %% ../../nbs/3_training/01_learner.ipynb #03190dc2
+# %% ../../nbs/3_training/01_learner.ipynb #a7c3e1f2
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:
     "The model on its device; on a CPU with convolutions in the order that is fast there."
     if device.type != "cpu" or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         return model.to(device)
     return model.to(device, memory_format=torch.channels_last)
 
-
+# %% ../../nbs/3_training/01_learner.ipynb #03190dc2
 class _Setup:
     "A model, its data, and what a fit needs."
 
