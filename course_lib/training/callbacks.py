@@ -106,7 +106,10 @@ class Schedule(Callback):
         self.values, self.before = values, []
 
     def before_fit(self, run: Run) -> None:  # with the options as they were
-        "Remember the options."
+        "Remember the options; refuse one that the optimizer does not have."
+        known = sorted(run.opt.param_groups[0].keys() - {"params"})
+        if wrong := self.values.keys() - {*known, "momentum"}:
+            raise ValueError(f"the optimizer has no option {min(wrong)!r}; it has {known}")
         self.before = [{k: v for k, v in g.items() if k != "params"} for g in run.opt.param_groups]
 
     def before_batch(self, run: Run) -> None:  # `run.step` tells the place in the lists

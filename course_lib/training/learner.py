@@ -117,7 +117,7 @@ class Rates(NamedTuple):
     "What a search for a learning rate found."
     lrs: list[float]     # the rates that were tried
     losses: list[float]  # the loss at each, smoothed
-    best: float          # a tenth of the highest rate at which it was no worse than at the start
+    best: float          # a tenth of the highest rate that was hardly worse than the start
 
 
 class _Until(Callback):
