@@ -15,6 +15,7 @@ from importlib import import_module
 
 import torch
 from _race import race
+from loaders import by_slices
 from torch import nn
 from torch.nn import functional as F
 
@@ -166,11 +167,6 @@ def say(what: str, value: float, goal: float, unit: str) -> None:
     print(f"  {'met ' if value <= goal else 'MISSED'}  {what}: {value:.2f} {unit}, the goal is at most {goal:g}")
 
 
-def by_slices():
-    "The order of a shuffled epoch as most hand-written loops make it."
-    for idx in torch.randperm(N).split(64): yield X[idx], Y[idx]
-
-
 def main() -> None:
     torch.set_num_threads(1)
     here = {name: run for name, run in PEERS.items() if can_import(name)}
@@ -182,7 +178,7 @@ def main() -> None:
         race(f"one epoch, net 784-50-10, SGD, {len(batches)} batches of 64 that lie ready, {mode}", entries, "raw loop",
              {"course_lib": (goal, "raw loop")})
         race(f"the same with loaders of their own, {mode}", {
-            "raw loop, x[idx]": lambda full=full: raw(by_slices(), full),
+            "raw loop, x[idx]": lambda full=full: raw(by_slices(X, Y, 64), full),
             "course_lib": lambda full=full: ours(TensorLoader(X, Y, bs=64, shuffle=True), full),
         }, "raw loop, x[idx]", {"course_lib": (1.05, "raw loop, x[idx]")})
     print("\none batch in which nothing is computed")

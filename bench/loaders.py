@@ -15,11 +15,12 @@ def count(batches) -> int:
 
 
 def by_slices(x: Tensor, y: Tensor, bs: int):
-    for idx in torch.randperm(N).split(bs): yield x[idx], y[idx]
+    "A shuffled epoch as most hand-written loops make it."
+    for idx in torch.randperm(len(x)).split(bs): yield x[idx], y[idx]
 
 
 def by_index_select(x: Tensor, y: Tensor, bs: int):
-    for idx in torch.randperm(N).split(bs): yield x.index_select(0, idx), y.index_select(0, idx)
+    for idx in torch.randperm(len(x)).split(bs): yield x.index_select(0, idx), y.index_select(0, idx)
 
 
 def main() -> None:

@@ -295,7 +295,7 @@ def test_silence_is_given_up_after_the_time_to_connect(cache, other, monkeypatch
         monkeypatch.setattr(sys.modules[__name__], "HASTY", Patience(connect=0.3, stall=0.3, attempts=3, pause=0.01))
         start = time.monotonic()
         refused(toy(Url(f"http://127.0.0.1:{deaf.getsockname()[1]}/toy.csv")), "no answer", cache=cache)
-        assert time.monotonic() - start < 9
+        assert time.monotonic() - start < 4  # the time to connect that holds elsewhere is 5
         for filler in fillers:
             filler.close()
 
