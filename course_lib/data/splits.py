@@ -22,6 +22,13 @@ class Split(NamedTuple):
     y: "torch.Tensor"   # int64 (n,): the number of the class
 
 
+def _as_floats(x: "torch.Tensor", name: str) -> "torch.Tensor":
+    if x.dtype.is_floating_point or x.ndim != 4:
+        raise ValueError(f"{name}.x is {str(x.dtype)[6:]} of shape {tuple(x.shape)}, expected uint8 "
+                         "(n, channel, row, column): it may have been scaled already")
+    return x / 255
+
+
 @dataclass(frozen=True, repr=False)
 class Images:
     "Images in two parts, with the names of the classes."
@@ -30,6 +37,25 @@ class Images:
     classes: list[str]                        # name of class 0, 1, ...
     train_info: "pd.DataFrame | None" = None  # more about each image, one row each in the same order
     valid_info: "pd.DataFrame | None" = None
+
+    def floats(
+        self,
+        n_train: int | None = None,  # how many, from the first; None: all
+        n_valid: int | None = None,  # the same for validation
+        *,
+        standardize: bool = True,    # also shift and scale, by the training part of each channel?
+    ) -> tuple[Split, Split]:        # what `make_loaders` takes; x is float32, its shape is kept
+        "Both parts ready for a model: bytes / 255, and then mean 0 and standard deviation 1."
+        train = _as_floats(self.train.x, "train")
+        mean, std = 0.0, 1.0
+        if standardize:
+            mean, std = (getattr(train, what)((0, 2, 3), keepdim=True) for what in ("mean", "std"))
+            if not std.min() > 0:
+                raise ValueError(f"the pixels of a channel are all alike (std {std.min():.3g}): "
+                                 "look at the pictures, or pass standardize=False")
+        train, valid = train[:n_train], _as_floats(self.valid.x[:n_valid], "valid")
+        return (Split((train - mean) / std, self.train.y[:n_train]),
+                Split((valid - mean) / std, self.valid.y[:n_valid]))
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name}: {len(s.y):,} of {tuple(s.x.shape[1:])} {str(s.x.dtype)[6:]}"
