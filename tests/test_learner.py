@@ -322,6 +322,38 @@ def test_progress_in_a_file_is_rows_only(capsys):
     assert _text([{"epoch": 1}, {"epoch": 2, "late": 0.5}]).splitlines()[1].split() == ["1"]
 
 
+_IN_A_TERMINAL = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from course_lib.data.loaders import make_loaders
+from course_lib.training.callbacks import Progress
+from course_lib.training.learner import Learner
+data = torch.rand(64, 2), torch.zeros(64).long()
+Learner(nn.Linear(2, 2), make_loaders(data, data, bs=16), F.cross_entropy, callbacks=[Progress(0)], device="cpu").fit(2, 0.1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals there")
+def test_progress_in_a_terminal_draws_a_bar_and_wipes_it():
+    import pty
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([sys.executable, "-c", _IN_A_TERMINAL], stdout=theirs, cwd=ROOT)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try: part = os.read(ours, 4096)
+        except OSError: break  # what Linux says at the end of a terminal
+        if not part: break
+        seen += part
+    assert child.wait(60) == 0
+    text = seen.decode()
+    assert "epoch 1/2 |" in text and "epoch 2/2 |" in text and "4/4  loss" in text
+    # what stays on the screen
+    shown = [line.split("\r")[-1].split() for line in text.replace("\r\n", "\n").split("\n") if line]
+    assert shown[0] == ["epoch", "train_loss", "valid_loss"] and [row[0] for row in shown[1:]] == ["1", "2"]
+
+
 def test_a_recorder_hears_an_own_loop():
     recorder, model = Recorder(), nn.Linear(1, 1)
     run = Run(model, torch.optim.SGD(model.parameters(), lr=0.5))

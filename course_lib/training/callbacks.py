@@ -18,6 +18,15 @@ from torch import Tensor, nn
 from .loop import Callback, Hooks, Run, evaluate
 from .steps import Output, StepFn, to_device, weighted_mean
 
+# %% ../../nbs/3_training/00c_callbacks.ipynb #067bd54c
+def _join(parts: list[Any]) -> Any:
+    "Batches of tensors, or of tuples or dictionaries of them, end to end."
+    first = parts[0]
+    if isinstance(first, Tensor): return torch.cat([p if p.ndim else p[None] for p in parts])
+    if isinstance(first, Mapping): return {k: _join([p[k] for p in parts]) for k in first}
+    if isinstance(first, (tuple, list)): return tuple(_join(list(p)) for p in zip(*parts))
+    return None if first is None else parts
+
 # %% ../../nbs/3_training/00c_callbacks.ipynb #5673a85a
 class Metrics(Callback):
     "Measures on the validation set: each function gets (pred, target) and gives a number."
@@ -28,6 +37,10 @@ class Metrics(Callback):
         whole: bool = False,                    # once, on all examples, instead of batch by batch?
         **named: Callable[[Any, Any], Any],     # named by you
     ):
+        names = [*(f.__name__ for f in functions), *named]
+        if len(set(names)) < len(names):
+            raise ValueError(f"measures are called {', '.join(names)}: two of one name; name them "
+                             "yourself, as in Metrics(mine=f, other=g)")
         self.functions, self.whole = {f.__name__: f for f in functions} | named, whole
         self.outs, self.sizes = [], []
 
@@ -45,7 +58,7 @@ class Metrics(Callback):
     def after_epoch(self, run: Run) -> None:  # its row gets the figures
         "The mean over examples, or the figure of the whole set."
         if not self.outs: return
-        if self.whole: pred, target = (torch.cat(parts) for parts in zip(*self.outs))
+        if self.whole: pred, target = (_join(list(parts)) for parts in zip(*self.outs))
         for i, (name, f) in enumerate(self.functions.items()):
             run.row[name] = (float(f(pred, target)) if self.whole
                              else weighted_mean([values[i] for values in self.outs], self.sizes))
@@ -103,7 +116,14 @@ class Schedule(Callback):
         self,
         **values: Sequence[float],  # such as lr=[...]; `momentum` is the first beta of Adam
     ):
+        if empty := [name for name, v in values.items() if not len(v)]:
+            raise ValueError(f"{empty[0]} has no values: give one for each batch")
         self.values, self.before = values, []
+
+    def plan(self) -> dict[str, list[float]]:  # length, first, highest and last value of each
+        "What tells this schedule from another; a checkpoint writes it down."
+        return {name: [len(v), float(v[0]), float(max(v)), float(v[-1])]
+                for name, v in self.values.items()}
 
     def before_fit(self, run: Run) -> None:  # with the options as they were
         "Remember the options; refuse one that the optimizer does not have."
@@ -140,15 +160,6 @@ def one_cycle(
         opt.step()
         schedule.step()
     return Schedule(lr=lrs, momentum=momenta)
-
-# %% ../../nbs/3_training/00c_callbacks.ipynb #067bd54c
-def _join(parts: list[Any]) -> Any:
-    "Batches of tensors, or of tuples or dictionaries of them, end to end."
-    first = parts[0]
-    if isinstance(first, Tensor): return torch.cat([p if p.ndim else p[None] for p in parts])
-    if isinstance(first, Mapping): return {k: _join([p[k] for p in parts]) for k in first}
-    if isinstance(first, (tuple, list)): return tuple(_join(list(p)) for p in zip(*parts))
-    return None if first is None else parts
 
 # %% ../../nbs/3_training/00c_callbacks.ipynb #ef5680f4
 class _Keep(Callback):

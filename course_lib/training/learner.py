@@ -57,13 +57,14 @@ class _Setup:
         self.step_fn = step_fn or supervised(loss_func)
         self.make_opt, self.opt, self.recorder = opt, None, Recorder()
 
-    def _begin(self, epochs: int, lr: float | None) -> Run:
+    def _begin(self, epochs: int, lr: float | None, watchers: Sequence[Callback]) -> Run:
         rate = {} if lr is None else {"lr": lr}
         if self.opt is None: self.opt = self.make_opt(self.model.parameters(), **rate)
         for group in self.opt.param_groups: group.update(rate)
         n = len(self.dls[0]) if hasattr(self.dls[0], "__len__") else None
+        plans = [cb.plan() for cb in watchers if isinstance(cb, Schedule)]
         return Run(self.model, self.opt, epochs, self.device, n_batches=n,
-                   recipe={"epochs": epochs, "lr": lr})
+                   recipe={"epochs": epochs, "lr": lr, "batches": n, "schedules": plans})
 
     def describe(self) -> None:
         "Print what is here and who is called when."
@@ -88,8 +89,8 @@ class Trainer(_Setup):
     ) -> "Trainer":                   # itself
         "Train; the optimizer and its state are kept for the next fit."
         if epochs < 1: raise ValueError(f"epochs is {epochs}: expected 1 or more")
-        run = self._begin(epochs, lr)
-        hooks = Hooks([self.recorder, *callbacks, *self.callbacks])
+        watchers = [self.recorder, *callbacks, *self.callbacks]
+        run, hooks = self._begin(epochs, lr, watchers), Hooks(watchers)
         how, (_, valid) = update(self.opt), self.dls
         with fitting(run, hooks):
             while run.epoch < epochs and not run.stop_reason:
