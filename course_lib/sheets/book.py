@@ -182,10 +182,14 @@ def _shade(v: Any, block: Block) -> str:
     ink = "white" if sum(rgb) < 330 else "black"
     return f"background:rgb({','.join(map(str, rgb))});color:{ink};"
 
-# %% ../../nbs/0_core/10a_sheets.ipynb #7039a70f
+# %% ../../nbs/0_core/10a_sheets.ipynb #3371a324
 def _text(v: Any, look: str) -> str:
     if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, float, np.number)): return str(v)
     return f"{float(v):.{len(look.partition('.')[2])}f}"
+
+
+def _caption(text: str) -> str:
+    return f'<td style="max-width:0;white-space:nowrap;overflow:visible">{escape(text)}</td>'
 
 
 def _html(sheet: Sheet) -> str:
@@ -203,7 +207,7 @@ def _html(sheet: Sheet) -> str:
     last = max(c for _, c in [*cells, *words])
     lines = []
     for r in range(rows[0], rows[-1] + 1):
-        line = "".join(cells.get((r, c)) or f"<td>{escape(words.get((r, c), ''))}</td>"
+        line = "".join(cells.get((r, c)) or _caption(words.get((r, c), ""))
                        for c in range(last + 1))
         lines.append(f"<tr>{line}</tr>")
     return (f"<div style='overflow-x:auto'><b>{escape(sheet.title)}</b><br>{escape(sheet.note)}"
