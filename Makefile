@@ -6,7 +6,7 @@ HOUSE = $(PYTHON) .ci/house.py
 NB ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test run export style docs data bench test-browser pins clean
+.PHONY: help lab test run export style docs data sheets bench test-browser pins clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ docs: ## build the site in _docs/
 data: ## list the data sets, or fetch: NAMES="fashion_mnist movielens"
 	@$(HOUSE) data $(NAMES)
 
+sheets: ## write the workbooks with live formulas into _sheets/
+	@$(HOUSE) sheets
+
 bench: ## measure speed beside that of others
 	@$(HOUSE) bench
 
@@ -42,5 +45,5 @@ pins: ## choose the newest versions that fit settings.ini and pin them
 	@$(HOUSE) pins
 
 clean: ## remove what was made here: .venv, the built site, caches (not the data)
-	@rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .jupyter
+	@rm -rf .venv _docs _proc build dist _sheets *.egg-info .pytest_cache .ruff_cache .import_linter_cache .jupyter
 	@find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

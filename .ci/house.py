@@ -232,7 +232,7 @@ def commands():
     bench = os.path.join(ROOT, "bench")
     races = sorted(f for f in os.listdir(bench) if f.endswith(".py") and f[0] != "_") if os.path.isdir(bench) else []
     tools = dict(lab="lab", test="check", run="notebooks", export="export", style="style", docs="docs",
-                 browser="browser", pins="pins")
+                 browser="browser", sheets="sheets", pins="pins")
     found = {name: [os.path.join(".ci", tool + ".py")] for name, tool in tools.items()}
     found.update(data=["data_download.py"], bench=[os.path.join("bench", f) for f in races], env=[])
     return found
