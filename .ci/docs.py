@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
 SITE = HOME / "nbs" / "_site"
-sys.path.insert(0, str(SITE))
+sys.path[:0] = [str(SITE), str(Path(__file__).resolve().parent)]
 
+import sheets  # noqa: E402
 import site_parts  # noqa: E402
 from site_lessons import Lesson, find_lessons  # noqa: E402
 from site_reference import reference  # noqa: E402
@@ -116,7 +118,18 @@ def sources(root: Path, lessons: list[Lesson], pages: dict[str, str]) -> dict[st
     files = {p.relative_to(nbs).as_posix(): p for p in nbs.rglob("*") if p.suffix in KEPT}
     kept = {name: p.read_bytes() for name, p in files.items() if not hidden.search(name)}
     made = {**pages, "results.md": results_page(root / "results", lessons)}
-    return {**kept, **{name: text.encode() for name, text in made.items()}}
+    return {**kept, **workbooks(), **{name: text.encode() for name, text in made.items()}}
+
+
+def workbooks() -> dict[str, bytes]:
+    "The workbooks and the page that offers them; their data may be out of reach, which is said."
+    with tempfile.TemporaryDirectory() as folder:
+        try: found = sheets.write(Path(folder))
+        except OSError as e:
+            say(f"the site offers no workbooks: {e}")
+            return {"workbooks.md": sheets.page([]).encode()}
+        files = {f"sheets/{p.name}": p.read_bytes() for p in sorted(Path(folder).glob("*.xlsx"))}
+    return {**files, "workbooks.md": sheets.page(found).encode()}
 
 
 def prepare(root: Path, stage: Path, parts: Path | None) -> tuple[bool, str]:

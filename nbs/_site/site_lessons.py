@@ -65,7 +65,7 @@ def contents(lessons: list[Lesson]) -> str:
     for lesson in lessons:
         if "/" in lesson.doc: parts.setdefault(lesson.doc.split("/")[0], []).append(lesson.doc)
     blocks = [(part_title(folder), docs) for folder, docs in parts.items()]
-    blocks.append(("Looking up", ["results", "reference/index"]))
+    blocks.append(("Looking up", ["results", "workbooks", "reference/index"]))
     return "\n\n".join(f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(docs) + "\n```"
                        for title, docs in blocks)
 
