@@ -36,7 +36,7 @@ def _check_name(name: str, taken: Sequence[str]) -> None:
     if name.lower() in (t.lower() for t in taken):
         raise ValueError(f"{name!r} names other cells already: choose another")
 
-# %% ../../nbs/0_core/10a_sheets.ipynb #813c614f
+# %% ../../nbs/0_core/10a_sheets.ipynb #b6423542
 _GIVEN = {"bg_color": "#FFF8D0", "border": 1, "border_color": "#DDDDDD"}
 _SCALES = {
     "grey": {"type": "2_color_scale", "min_color": "#000000", "max_color": "#FFFFFF"},
@@ -51,13 +51,14 @@ def _write_block(page: Any, block: Block, formats: Callable[..., Any]) -> None:
         look = formats(italic=True, align=block.side)
         page.write(block.row - 1, block.col, block.caption, look)
     look = formats(num_format=block.look, **(_GIVEN if block.formulas is None else {}))
+    end = (block.row + len(block.values) - 1, block.col + block.values.shape[1] - 1)
     for (r, c), v in np.ndenumerate(block.values):
         v = v.item() if isinstance(v, np.generic) else v
         place = (block.row + r, block.col + c)
-        if block.formulas is None: page.write(*place, v, look)
+        if block.formulas is None or (block.array and (r or c)): page.write(*place, v, look)
+        elif block.array: page.write_array_formula(*place, *end, f"{{{block.local()}}}", look, v)
         else: page.write_formula(*place, block.local(r, c), look, v)
     if block.colours:
-        end = (block.row + len(block.values) - 1, block.col + block.values.shape[1] - 1)
         page.conditional_format(block.row, block.col, *end, _SCALES[block.colours])
 
 # %% ../../nbs/0_core/10a_sheets.ipynb #3c244078

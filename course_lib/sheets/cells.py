@@ -30,7 +30,7 @@ def address(
         letters = chr(65 + rest) + letters
     return f"${letters}${row + 1}" if fixed else f"{letters}{row + 1}"
 
-# %% ../../nbs/0_core/10_cells.ipynb #526b3f36
+# %% ../../nbs/0_core/10_cells.ipynb #0f013d76
 @dataclass(frozen=True)
 class Block:
     "A rectangle of cells: where it lies and what it shows."
@@ -43,6 +43,7 @@ class Block:
     colours: str = ""    # "signed": red, blue around 0; "light": white to blue; "grey": a picture
     name: str = ""       # what formulas may call it
     caption: str = ""    # written above it
+    array: bool = False  # one formula, the first, fills all cells: =MMULT(...)
 
     @property
     def prefix(self) -> str:  # `conv!` or `'conv 1'!`
@@ -119,7 +120,7 @@ def _matrix(values: Any) -> np.ndarray:
                          "put each channel into a block of its own")
     return np.atleast_2d(values)
 
-# %% ../../nbs/0_core/10_cells.ipynb #b8b3fd04
+# %% ../../nbs/0_core/10_cells.ipynb #45613d6a
 @dataclass
 class Sheet:
     "One idea: a title, a few words, blocks of cells."
@@ -175,7 +176,7 @@ class Sheet:
         col: int,       # of the first cell, from 0
         values: Any,    # (rows, columns) or (columns,): what the formulas must come to
         formula: Callable[[int, int], str],  # of row and column in the block: "=..."
-        **looks: str,   # look, colours, name, caption of the `Block`
+        **looks: Any,   # look, colours, name, caption, array of the `Block`
     ) -> Block:         # where it lies
         "A formula for each cell, and what it must come to."
         values = _matrix(values)
@@ -187,7 +188,7 @@ class Sheet:
         return self._add(row, col, values, np.array(made, dtype=object), looks)
 
     def _add(self, row: int, col: int, values: np.ndarray, formulas: np.ndarray | None,
-             looks: dict[str, str]) -> Block:
+             looks: dict[str, Any]) -> Block:
         rows, cols = values.shape
         if row + rows > MAX_ROWS or col + cols > MAX_COLS:
             raise ValueError(f"a block of {rows} x {cols} at {address(row, col)} does not fit: a "
@@ -242,17 +243,18 @@ def _drawn(chart: Chart) -> str:
     return ('<svg viewBox="0 0 420 170" width="420" style="display:block;background:white">'
             f"{''.join(shapes + texts)}</svg>")
 
-# %% ../../nbs/0_core/10_cells.ipynb #287a6ae7
+# %% ../../nbs/0_core/10_cells.ipynb #f23eecf2
 def _text(v: Any, look: str) -> str:
     if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, float, np.number)): return str(v)
     if look == "General": return f"{float(v):g}"
+    if "E+" in look.partition(";")[0]: return f"{float(v):.2e}"
     return f"{float(v):.{len(look.partition(';')[0].partition('.')[2])}f}"
 
 
 def _word(text: str, side: str = "left") -> str:
     "A cell without a number; what is longer than a heading runs on to the right."
     if not text: return "<td></td>"
-    long = "max-width:4em;overflow:visible;" * (len(text) > 12)
+    long = "max-width:0;overflow:visible;" * (len(text) > 8)
     return f'<td style="{long}white-space:nowrap;text-align:{side}">{escape(text)}</td>'
 
 
@@ -271,9 +273,13 @@ def _html(sheet: Sheet) -> str:
     last = max((c for _, c in [*cells, *words]), default=0)
     lines = []
     for r in sorted({r for r, _ in [*cells, *words]}):  # empty rows are left out
-        line = "".join(cells.get((r, c)) or _word(*words.get((r, c), [""])) for c in range(last + 1))
+        line = "".join(cells.get((r, c)) or _word(*words.get((r, c), ("",)))
+                       for c in range(last + 1))
         lines.append(f"<tr>{line}</tr>")
+    wide = "".join(f'<col style="width:{sheet.widths.get(c, sheet.wide) * 0.6:.1f}em">'
+                   for c in range(last + 1))
     note = escape(sheet.note).replace("\n", "<br>")
     return (f"<div style='overflow-x:auto'><b>{escape(sheet.title)}</b><br>{note}"
             f"{''.join(map(_drawn, sheet.charts))}"
-            f"<table style='border-collapse:collapse;font-size:75%'>{''.join(lines)}</table></div>")
+            f"<table style='border-collapse:collapse;font-size:75%'>{wide}{''.join(lines)}"
+            "</table></div>")

@@ -21,7 +21,7 @@ import numpy as np
 from .book import Book
 from .cells import address
 
-# %% ../../nbs/0_core/10b_check_sheets.ipynb #61dd655c
+# %% ../../nbs/0_core/10b_check_sheets.ipynb #0e6bf0f8
 def recalculate(
     path: Path | str,                       # a workbook
     changed: dict[str, Any] | None = None,  # other values for some cells: {"digit!B5": 0.5}
@@ -39,10 +39,14 @@ def recalculate(
                               "pip install formulas") from e
         cells = formulas.ExcelModel().loads(str(path)).finish().calculate()
     for key, cell in cells.items():
-        match = re.fullmatch(r"'\[.*\](.*)'!([A-Z]+[0-9]+)", str(key))
+        match = re.fullmatch(r"'\[.*\](.*)'!([A-Z]+[0-9]+)(:[A-Z]+[0-9]+)?", str(key))
         if not match: continue
         name = names[match[1].replace("''", "'").upper()]
-        found.setdefault(name, {})[match[2]] = cell.value[0, 0]
+        area = cell.ranges[0]
+        for (r, c), value in np.ndenumerate(cell.value):  # of a range: what an array fills
+            at = address(int(area["r1"]) - 1 + r, area["n1"] - 1 + c)
+            if not match[3] or at not in found.get(name, {}):
+                found.setdefault(name, {})[at] = value
     return found
 
 

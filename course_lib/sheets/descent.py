@@ -73,7 +73,7 @@ def _rule_sheet(book: Book, name: str, rule: Rule, knobs: dict[str, float],
                 rows=17, cols=10)
     return columns
 
-# %% ../../nbs/0_core/10c_descent_book.ipynb #2c37bc14
+# %% ../../nbs/0_core/10c_descent_book.ipynb #cd8f0ee0
 _READ = """A line y = a*x + b is to lie on the data. a and b begin far off; each pair x, y moves them.
 Each sheet has one rule to learn by. A row is a step; the row below it has the new a and b.
 step: its number, from 0.   x, y: the pair of this step, from the sheet data.
@@ -90,9 +90,9 @@ def _opening(book: Book, x: np.ndarray, truth: tuple[float, float], start: tuple
     "A page of words, and the data."
     page = book.sheet("read me", "Descent, step by step")
     for i, line in enumerate(_READ.split("\n")): page.say(2 + 2 * i, 0, line)
-    data = book.sheet("data", "Pairs to learn from", "y is computed from x by the goal line. Change "
-                      "the goal, the start or some x: every sheet follows. With x from 10 to 20 "
-                      "instead, a and b are hard to tell apart, and the rates must be far smaller.")
+    data = book.sheet("data", "Pairs to learn from", "y is computed from x by the goal line. "
+                      "Change the goal, the start or some x: every sheet follows. With x from 10 "
+                      "to 20, say, a and b are hard to tell apart, and the rates must be far smaller.")
     names = ("goal_a", "goal_b", "start_a", "start_b")
     for i, (name, v) in enumerate(zip(names, (*truth, *start))):
         data.given(4, 3 + 2 * i, [[v]], name=name, caption=name.replace("_", " "), look="General")
@@ -100,7 +100,7 @@ def _opening(book: Book, x: np.ndarray, truth: tuple[float, float], start: tuple
     data.computed(4, 1, (truth[0] * x + truth[1])[:, None], name="data_y", caption="y", look="0.0",
                   formula=lambda r, c: f"=goal_a*{xs.at(r)}+goal_b")
 
-# %% ../../nbs/0_core/10c_descent_book.ipynb #47af2b8d
+# %% ../../nbs/0_core/10c_descent_book.ipynb #37b55112
 def descent_book(
     n: int = 29,                               # pairs x, y
     steps: int = 87,                           # rows of each sheet: 29 are once over the data
@@ -116,7 +116,7 @@ def descent_book(
         if name not in RULES: raise ValueError(f"there is no rule {name!r}: take {list(RULES)}")
     for name, given in knobs.items():
         if extra := set(given) - set(RULES[name].knobs):
-            raise ValueError(f"{name} has no knob {min(extra)!r}: it has {list(RULES[name].knobs)}")
+            raise ValueError(f"{name} has no knob {min(extra)!r}: it has {[*RULES[name].knobs]}")
     x = np.round(np.random.default_rng(seed).uniform(-2, 4, n), 1) + 0.0  # no -0.0
     book, errors = Book("Descent, step by step"), {}
     _opening(book, x, truth, start)
