@@ -243,7 +243,7 @@ def _drawn(chart: Chart) -> str:
     return ('<svg viewBox="0 0 420 170" width="420" style="display:block;background:white">'
             f"{''.join(shapes + texts)}</svg>")
 
-# %% ../../nbs/0_core/10_cells.ipynb #f23eecf2
+# %% ../../nbs/0_core/10_cells.ipynb #6db0bbf1
 def _text(v: Any, look: str) -> str:
     if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, float, np.number)): return str(v)
     if look == "General": return f"{float(v):g}"
@@ -266,7 +266,7 @@ def _html(sheet: Sheet) -> str:
         for (r, c), v in np.ndenumerate(b.values):
             tip = b.local(r, c) if b.formulas is not None else b.name
             paint = _shade(v, b) or "background:#fff8d0;color:black;" * (b.formulas is None)
-            style = f"{paint}padding:1px 4px;text-align:right"
+            style = f"{paint}padding:1px 4px;text-align:{'left' if isinstance(v, str) else 'right'}"
             cells[b.row + r, b.col + c] = (f'<td title="{escape(tip, True)}" style="{style}">'
                                            f"{escape(_text(v, b.look))}</td>")
     words |= {place: (text, "left") for place, text in sheet.words.items()}

@@ -42,7 +42,7 @@ _NUDGED: dict[str, Formula] = {
     "~g_a": "=((({a}+0.01)*{x}+{b}-{y})^2-{error})/0.01",
     "~g_b": "=(({a}*{x}+{b}+0.01-{y})^2-{error})/0.01"}
 
-# %% ../../nbs/0_core/10c_descent_book.ipynb #a9f6c0c8
+# %% ../../nbs/0_core/10c_descent_book.ipynb #37d1c1dd
 def _columns(name: str, rule: Rule) -> dict[str, Formula]:
     "All columns of a sheet, from left to right."
     pairs = {f"{k}_{p}": f for k, f in rule.both.items() for p in "ab"}
@@ -60,7 +60,7 @@ def _rule_sheet(book: Book, name: str, rule: Rule, knobs: dict[str, float],
         columns[k] = Block(name, 25, i, seen[k][:, None])
     for i, (k, template) in enumerate(templates.items()):
         tag = k[-2:] if k[-2:] in ("_a", "_b") else ""
-        sheet.computed(
+        columns[k] = sheet.computed(
             25, i, seen[k][:, None], caption=k, look="0" if k == "step" else _LOOK,
             colours=_COLOURS.get(k.removesuffix(tag), ""),
             formula=lambda r, c, f=template, tag=tag: _fill(f, r, tag, name, columns))
@@ -73,8 +73,8 @@ def _rule_sheet(book: Book, name: str, rule: Rule, knobs: dict[str, float],
                 rows=17, cols=10)
     return columns
 
-# %% ../../nbs/0_core/10c_descent_book.ipynb #cd8f0ee0
-_READ = """A line y = a*x + b is to lie on the data. a and b begin far off; each pair x, y moves them.
+# %% ../../nbs/0_core/10c_descent_book.ipynb #0d81b08a
+_READ = """A line y = a*x + b is to lie on the data. a and b begin far off; each pair moves them.
 Each sheet has one rule to learn by. A row is a step; the row below it has the new a and b.
 step: its number, from 0.   x, y: the pair of this step, from the sheet data.
 a, b: the line before the step.   rmse: its root mean squared error over all pairs.
@@ -92,7 +92,7 @@ def _opening(book: Book, x: np.ndarray, truth: tuple[float, float], start: tuple
     for i, line in enumerate(_READ.split("\n")): page.say(2 + 2 * i, 0, line)
     data = book.sheet("data", "Pairs to learn from", "y is computed from x by the goal line. "
                       "Change the goal, the start or some x: every sheet follows. With x from 10 "
-                      "to 20, say, a and b are hard to tell apart, and the rates must be far smaller.")
+                      "to 20, say, a and b are hard to tell apart: rates must be far smaller.")
     names = ("goal_a", "goal_b", "start_a", "start_b")
     for i, (name, v) in enumerate(zip(names, (*truth, *start))):
         data.given(4, 3 + 2 * i, [[v]], name=name, caption=name.replace("_", " "), look="General")

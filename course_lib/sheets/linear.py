@@ -143,14 +143,14 @@ def _net_sheet(book: Book, ready: Block, names: list[str], w: np.ndarray, v: np.
     sheet.computed(8, 5, y, lambda r, c: f"=INDEX(target,{r + 1})", caption="target", look="0")
     return _tail(sheet, 8, 6, n + 2, pred, y)
 
-# %% ../../nbs/0_core/10e_linear_book.ipynb #ab450b8a
+# %% ../../nbs/0_core/10e_linear_book.ipynb #14a95f84
 def _mmult_sheet(book: Book, ready: Block, names: list[str], w: np.ndarray, v: np.ndarray,
                  y: np.ndarray) -> float:
     "The network again, as two matrix products."
     sheet = book.sheet("mmult", "The same network as two products", "The weights stand upright "
                        "here, one model a column, and follow those of the sheet nnet. All sums are "
                        "one formula, in braces: MMULT. The loss is the same.", wide=13.0)
-    n, z = len(names), ready.values @ w.T
+    z = ready.values @ w.T
     for i, name in enumerate(names): sheet.say(9 + i, 0, name)
     upright = sheet.computed(9, 1, w.T, lambda r, c: f"=INDEX(layer_one,{c + 1},{r + 1})",
                              caption="layer one", look="0.0000", colours="signed", name="upright")

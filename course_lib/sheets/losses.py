@@ -13,7 +13,7 @@ import numpy as np
 
 from .book import Book
 
-# %% ../../nbs/0_core/10d_losses_book.ipynb #1808bc29
+# %% ../../nbs/0_core/10d_losses_book.ipynb #435cec0a
 def _softmax_sheet(book: Book, classes: Sequence[str], z: np.ndarray, right: int) -> None:
     "Scores, probabilities, and the loss of one example."
     sheet = book.sheet(
@@ -27,8 +27,8 @@ def _softmax_sheet(book: Book, classes: Sequence[str], z: np.ndarray, right: int
                             caption="number", look="0")
     score = sheet.given(4, 2, z[:, None], caption="score", name="score", look="0.00")
     power = sheet.computed(4, 3, e[:, None], lambda r, c: f"=EXP({score.at(r)})", caption="exp",
-                           look="0.000", name="power")
-    share = sheet.computed(4, 4, p[:, None], lambda r, c: f"={power.at(r)}/SUM(power)",
+                           look="0.000", name="powers")
+    share = sheet.computed(4, 4, p[:, None], lambda r, c: f"={power.at(r)}/SUM(powers)",
                            caption="softmax", look="0.0000", colours="light", name="share")
     sheet.given(4, 8, [[right]], caption="right class", name="right_class", look="0")
     truth = sheet.computed(4, 5, one[:, None], lambda r, c: f"=IF({number.at(r)}=right_class,1,0)",
