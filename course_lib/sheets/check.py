@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['recalculate', 'check_book']
 
-# %% ../../nbs/0_core/10b_check_sheets.ipynb #1979c33c
+# %% ../../nbs/0_core/10b_check_sheets.ipynb #eec19d59
 import io
 import re
+import tempfile
 import warnings
 import zipfile
 from contextlib import redirect_stderr
@@ -17,13 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from .book import Book, address
+from .book import Book
+from .cells import address
 
-# %% ../../nbs/0_core/10b_check_sheets.ipynb #a562a184
+# %% ../../nbs/0_core/10b_check_sheets.ipynb #0e6bf0f8
 def recalculate(
-    path: Path | str,    # a workbook
-) -> dict[str, dict[str, Any]]:  # sheet -> address -> value
+    path: Path | str,                       # a workbook
+    changed: dict[str, Any] | None = None,  # other values for some cells: {"digit!B5": 0.5}
+) -> dict[str, dict[str, Any]]:             # sheet -> address -> value
     "Compute each formula anew, by another program than the one that wrote it."
+    if changed:
+        with tempfile.TemporaryDirectory() as folder:
+            return recalculate(_edit(path, changed, Path(folder) / "changed.xlsx"))
     names, found = _sheet_names(path), {}
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # it talks
         warnings.simplefilter("ignore")
@@ -33,11 +39,29 @@ def recalculate(
                               "pip install formulas") from e
         cells = formulas.ExcelModel().loads(str(path)).finish().calculate()
     for key, cell in cells.items():
-        match = re.fullmatch(r"'\[.*\](.*)'!([A-Z]+[0-9]+)", str(key))
+        match = re.fullmatch(r"'\[.*\](.*)'!([A-Z]+[0-9]+)(:[A-Z]+[0-9]+)?", str(key))
         if not match: continue
         name = names[match[1].replace("''", "'").upper()]
-        found.setdefault(name, {})[match[2]] = cell.value[0, 0]
+        area = cell.ranges[0]
+        for (r, c), value in np.ndenumerate(cell.value):  # of a range: what an array fills
+            at = address(int(area["r1"]) - 1 + r, area["n1"] - 1 + c)
+            if not match[3] or at not in found.get(name, {}):
+                found.setdefault(name, {})[at] = value
     return found
+
+
+def _edit(path: Path | str, changed: dict[str, Any], out: Path) -> Path:
+    "A copy of the book with other values in some cells."
+    import openpyxl
+    book = openpyxl.load_workbook(path)
+    for key, value in changed.items():
+        sheet, _, cell = key.rpartition("!")
+        name = sheet.removeprefix("'").removesuffix("'").replace("''", "'")
+        if name not in book.sheetnames:
+            raise ValueError(f"{key!r} is on no sheet of {str(path)!r}: it has {book.sheetnames}")
+        book[name][cell] = value
+    book.save(out)
+    return out
 
 
 def _sheet_names(path: Path | str) -> dict[str, str]:
@@ -45,12 +69,12 @@ def _sheet_names(path: Path | str) -> dict[str, str]:
     with zipfile.ZipFile(path) as z: text = z.read("xl/workbook.xml").decode()
     return {unescape(n).upper(): unescape(n) for n in re.findall(r'<sheet name="([^"]*)"', text)}
 
-# %% ../../nbs/0_core/10b_check_sheets.ipynb #f1422526
+# %% ../../nbs/0_core/10b_check_sheets.ipynb #9e5cd5f2
 def check_book(
-    book: Book,                               # what should be there
-    values: dict[str, dict[str, Any]],        # what is there: sheet -> address -> value
-    atol: float = 1e-6,                       # how far a number may be off; relative above 1
-) -> int:                                     # how many formulas were compared
+    book: Book,                         # what should be there
+    values: dict[str, dict[str, Any]],  # what is there: sheet -> address -> value
+    atol: float = 1e-6,                 # how far a number may be off; relative above 1
+) -> int:                               # how many formulas were compared
     "Compare every formula's result with the value that the book promises."
     n = 0
     for sheet in book.sheets:
