@@ -12,7 +12,9 @@ import numpy as np
 HOME = Path(__file__).resolve().parents[1]
 
 
-def workbooks() -> Iterator[tuple[str, str, object]]:
+def workbooks(
+    steps: int = 87,  # rows of the sheets on descent
+) -> Iterator[tuple[str, str, object]]:
     "Name of the file, what it shows, and the book; one after the other, for some take a second to make."
     from course_lib.data.datasets import mnist_10k, titanic
     from course_lib.sheets.convolution import convolution_book, edge_net
@@ -25,14 +27,15 @@ def workbooks() -> Iterator[tuple[str, str, object]]:
     net, seven = edge_net(*learned), digits.valid.x[3, 0].numpy() / 255
     yield ("convolution", "A net that reads a handwritten digit: two layers of two windows, a pool, a dense layer, ten "
            "probabilities. Draw another digit.", convolution_book(seven, net))
+    people = titanic().dropna()
     chance = np.random.default_rng(42).random((2, 24, 24))
     yield ("convolution_dropout", "The same net with dropout: a mask from a share that you choose, and what is kept "
            "divided by what is left.", convolution_book(seven, net, chance))
     yield ("descent", "A line fitted by gradient descent, one row a step: SGD, momentum, Adagrad, RMSProp, Adam, Eve, "
-           "annealing. Change a rate.", descent_book())
+           "annealing. Change a rate.", descent_book(steps=steps))
     yield ("losses", "Softmax, cross-entropy and its safe form, for one right answer and for yes or no.", losses_book())
     yield ("linear", "Who survived the Titanic? A linear model and a network of two ReLUs, each coefficient in a cell.",
-           linear_book(titanic().dropna().head(80)))
+           linear_book(people.assign(family=people.sibsp + people.parch).iloc[::13]))
     yield ("matrices", "A matrix product, broadcasting, the bias of a moving average, a Gram matrix.", matrix_book())
 
 

@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def _check_name(name: str, taken: Sequence[str]) -> None:
         raise ValueError(f"{name!r} names other cells already: choose another")
 
 # %% ../../nbs/0_core/10a_sheets.ipynb #b6423542
+_DATE = datetime(2026, 1, 1)  # of each file, so that the same book is the same bytes
 _GIVEN = {"bg_color": "#FFF8D0", "border": 1, "border_color": "#DDDDDD"}
 _SCALES = {
     "grey": {"type": "2_color_scale", "min_color": "#000000", "max_color": "#FFFFFF"},
@@ -141,11 +143,13 @@ def _write(book: Book, path: Path) -> None:
         key = repr(sorted(options.items()))
         if key not in made: made[key] = out.add_format(options)
         return made[key]
-    out.set_properties({"title": book.title})
+    out.set_properties({"title": book.title, "created": _DATE})
     names: list[str] = []
     for sheet in book.sheets:
         page = out.add_worksheet(sheet.name)
         page.hide_gridlines(2)
+        page.set_landscape()
+        page.fit_to_pages(1, 0)  # on paper: as wide as a page
         page.set_column(0, MAX_COLS - 1, sheet.wide)
         page.write(0, 0, sheet.title, formats(bold=True, font_size=14))
         for col, wide in sheet.widths.items(): page.set_column(col, col, wide)

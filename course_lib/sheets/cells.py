@@ -121,7 +121,7 @@ def _matrix(values: Any) -> np.ndarray:
     return np.atleast_2d(values)
 
 # %% ../../nbs/0_core/10_cells.ipynb #45613d6a
-@dataclass
+@dataclass(repr=False)
 class Sheet:
     "One idea: a title, a few words, blocks of cells."
     name: str                # on its tab
@@ -133,6 +133,9 @@ class Sheet:
     widths: dict[int, float] = field(default_factory=dict)  # columns that are not `wide`
     frozen: int = 0          # so many rows stay when the reader scrolls
     words: dict[tuple[int, int], str] = field(default_factory=dict)  # row, column: text
+
+    def __repr__(self) -> str:
+        return f"Sheet({self.name!r}, {len(self.blocks)} blocks: {self.title})"
 
     def say(
         self,
