@@ -374,6 +374,34 @@ def widget_is_shown(browser, base: str, lesson: str, shots: Path) -> str:
         return f"{page.locator('.widget-slider').count()} sliders, a picture of {size[0]} x {size[1]}"
 
 
+EXPLORER = "0_core/10h_explorer.html"
+
+
+def explorer_computes(browser, base: str, shots: Path) -> str:
+    "The page's own convolution, at first and after a weight was changed, against NumPy's on the numbers that are shown."
+    import numpy as np
+    numbers = ("rows => rows.map(r => [...r.querySelectorAll('td')].map(c => Number((c.querySelector('input') || "
+               "{value: c.textContent}).value.replace('\u2212', '-'))))")
+    with Visit(browser, base) as visit:
+        page = visit.open(EXPLORER)
+        if not page.locator("script[data-jupyter-widgets-cdn], script[src*='widgets/']").count():
+            raise Skip("built without npm")
+        page.locator(".convx .result td").first.wait_for()
+        for weight in (None, "5"):
+            if weight: page.locator(".convx input").nth(4).fill(weight)
+            x, w, out = (np.array(page.eval_on_selector_all(f".convx {table} tr", numbers))
+                         for table in (".picture", ".window", ".result"))
+            want = np.einsum("rcij,ij->rc", np.lib.stride_tricks.sliding_window_view(x, w.shape), w)
+            assert np.abs(out - want).max() < 0.051, f"the page is off by {np.abs(out - want).max():.2f}"
+        page.locator(".convx .result tr").nth(4).locator("td").nth(6).hover()
+        assert page.locator(".convx .picture .under").count() == w.size, "the window under the pointer is not marked"
+        said = page.locator(".convx .sum").inner_text()
+        assert said.startswith("row 4, column 6:") and said.count("\u00b7") == w.size, said
+        shot(page, shots, "site-explorer")
+        assert not visit.faults, visit.faults[:4]
+        return f"{out.size} places equal, twice; {said.split('=')[-1].strip()} under the pointer"
+
+
 def phone_fits(browser, base: str, pages: list[str], shots: Path) -> str:
     "At the width of a phone no page scrolls sideways."
     wide = []
@@ -406,6 +434,8 @@ def check_site(browser, site: Path, notebook: str, shots: Path, tally: Tally) ->
         tally.check("search", lambda: search_finds(browser, base, lesson, shots))
         tally.check("light and dark", lambda: theme_switches(browser, base))
         tally.check("a widget without a kernel", lambda: widget_is_shown(browser, base, lesson, shots))
+        if (site / EXPLORER).exists():
+            tally.check("a convolution to touch, without a kernel", lambda: explorer_computes(browser, base, shots))
         tally.check("phone", lambda: phone_fits(browser, base, pages, shots))
         desk_shots(browser, base, pages, shots)
 

@@ -12,21 +12,22 @@ import anywidget
 import numpy as np
 import traitlets
 
-# %% ../../nbs/0_core/10h_explorer.ipynb #3a96e83c
+# %% ../../nbs/0_core/10h_explorer.ipynb #ceaf72ee
 _LOOK = """
 const LOOK = `
 .convx { font: 13px system-ui, sans-serif; color: inherit; }
 .convx .row { display: flex; flex-wrap: wrap; gap: 10px 26px; align-items: flex-start; }
-.convx table { border-collapse: collapse; }
+.convx table { border-collapse: collapse; margin: 0; }
 .convx td { width: 25px; height: 23px; padding: 0; text-align: center; font-size: 10px; color: #111;
-  border: 1px solid #8886; box-sizing: border-box; }
+  line-height: 1; vertical-align: middle; border: 1px solid #8886; box-sizing: border-box; }
 .convx .under { outline: 3px solid #D55E00; outline-offset: -2px; font-weight: 700; }
 .convx .result td { cursor: crosshair; }
 .convx input { width: 44px; height: 26px; text-align: center; border: 1px solid #8888; color: #111;
   border-radius: 3px; font: inherit; }
 .convx input.wrong { outline: 2px solid #D55E00; }
 .convx button { font: inherit; margin: 6px 4px 0 0; cursor: pointer; }
-.convx .middle { max-width: 176px; }
+.convx .window { max-width: 300px; }
+.convx .window td { width: auto; height: auto; border: 0; padding: 1px; }
 .convx b { display: block; margin-bottom: 4px; }
 .convx .sum { margin-top: 8px; min-height: 3.2em; font-family: ui-monospace, monospace; }
 `;
@@ -101,7 +102,7 @@ function buttons(model) {
 }
 """
 
-# %% ../../nbs/0_core/10h_explorer.ipynb #689bc4c1
+# %% ../../nbs/0_core/10h_explorer.ipynb #2ef7b3a5
 _RENDER = """
 function show(model, picture, result, x, out, sum) {
   for (const cell of [...picture.querySelectorAll('.under'), ...result.querySelectorAll('.under')])
@@ -122,12 +123,14 @@ function render({model, el}) {
   const row = document.createElement('div'), sum = document.createElement('div');
   row.className = 'row'; sum.className = 'sum'; root.append(row, sum); el.append(style, root);
   const right = titled('Each place: nine products, summed');
-  row.append(titled('The picture'), titled('The window', windowInputs(model), ...buttons(model)), right);
-  row.children[1].className = 'middle';
+  const middle = titled('The window', windowInputs(model), ...buttons(model));
+  middle.className = 'window';
+  row.append(titled('The picture'), right, middle);
   const draw = () => {
     const x = model.get('picture'), out = convolve(x, model.get('window'));
     const picture = grid(x, grey, true), result = grid(out, signed(largest(out)));
     result.className = 'result';
+    picture.className = 'picture';
     row.children[0].replaceChildren(row.children[0].firstChild, picture);
     right.replaceChildren(right.firstChild, result);
     const to = e => { const cell = e.target.closest('td'); if (!cell) return;
@@ -136,7 +139,7 @@ function render({model, el}) {
     show(model, picture, result, x, out, sum);
     model.off('change:place'); model.on('change:place', () => show(model, picture, result, x, out, sum));
   };
-  const refill = () => { const now = windowInputs(model), old = row.children[1].querySelectorAll('input');
+  const refill = () => { const now = windowInputs(model), old = middle.querySelectorAll('input');
     now.querySelectorAll('input').forEach((input, i) => {
       if (document.activeElement !== old[i]) old[i].value = input.value; }); };
   model.on('change:window', () => { refill(); draw(); });
