@@ -21,7 +21,8 @@ from course_lib.training.loop import EVENTS, Callback, Hooks, Run, fire, fitting
 from course_lib.training.steps import Accumulate, Output, Update, supervised, to_device
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING = ("steps", "loop", "callbacks", "learner", "checkpoint")
+TRAINING = ("steps", "loop", "callbacks", "learner", "checkpoint", "hooks", "initialization", "normalization", "optim", "feedback",
+            "schedules", "regularization")
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def test_the_import_costs_little_beyond_torch():
 
 def test_nothing_heavy_is_imported_with_the_learner():
     heavy = ["matplotlib", "pandas", "sklearn", "IPython", "safetensors"]
-    code = f"import course_lib.training.checkpoint, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import importlib, sys; [importlib.import_module(f'course_lib.training.{{m}}') for m in {TRAINING}]; print([m for m in {heavy} if m in sys.modules])"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.strip() == "[]"
 
