@@ -21,8 +21,8 @@ from course_lib.training.loop import EVENTS, Callback, Hooks, Run, fire, fitting
 from course_lib.training.steps import Accumulate, Output, Update, supervised, to_device
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING = ("steps", "loop", "callbacks", "learner", "checkpoint", "hooks", "initialization", "normalization", "optim", "feedback",
-            "schedules", "regularization")
+TRAINING = ("steps", "loop", "callbacks", "learner", "checkpoint", "hooks", "initialization", "normalization", "optim",
+            "feedback", "schedules", "regularization")
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import openpyxl
 import pytest
+
 from course_lib.core import cache_dir
 from course_lib.sheets.check import check_book, recalculate
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['convolve', 'Net', 'edge_net', 'convolution_book']
 
-# %% ../../nbs/0_core/10g_convolution_book.ipynb #bbe45aae
+# %% ../../nbs/0_core/10g_convolution_book.ipynb #cbeaa37c
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from .book import Block, Book, Sheet
+from .book import Block, Book
 
 # %% ../../nbs/0_core/10g_convolution_book.ipynb #56d1c03b
 def convolve(
