@@ -148,7 +148,8 @@ def im2col(
     return _Windows.apply(x, *settings)
 
 # %% ../../nbs/4_vision/01_convolution.ipynb #079a789b
-def _same(kernel: Sequence[int], stride: Size, dilation: Size) -> Size:
+def _same(padding: str, kernel: Sequence[int], stride: Size, dilation: Size) -> Size:
+    if padding != "same": raise ValueError(f"padding is {padding!r}: say 'same', or give a number")
     reach = [d * (k - 1) for k, d in zip(kernel, _pair(dilation))]
     if _pair(stride) != (1, 1) or any(r % 2 for r in reach):
         raise ValueError(f"padding='same' with window {tuple(kernel)}, stride {stride}: it needs "
@@ -168,7 +169,7 @@ def conv2d(
     "A convolution as one matrix product for each picture and group, as `F.conv2d`."
     _check(x, weight, bias, groups)
     kernel = tuple(weight.shape[2:])
-    if padding == "same": padding = _same(kernel, stride, dilation)
+    if isinstance(padding, str): padding = _same(padding, kernel, stride, dilation)
     rows, columns = map(out_size, x.shape[2:], kernel, *map(_pair, (stride, padding, dilation)))
     cols = im2col(x, kernel, stride, padding, dilation)
     cols = cols.unflatten(1, (groups, -1))                        # (n, group, weight, place)
