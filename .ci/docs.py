@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -111,25 +110,30 @@ def write_if_new(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def sources(root: Path, lessons: list[Lesson], pages: dict[str, str]) -> dict[str, bytes]:
+def sources(root: Path, lessons: list[Lesson], pages: dict[str, str], books: Path) -> dict[str, bytes]:
     "Name and content of everything that Sphinx reads: notebooks, pictures, and the pages that are made."
     nbs = root / "nbs"
     hidden = re.compile(r"(^|/)[._]")
     files = {p.relative_to(nbs).as_posix(): p for p in nbs.rglob("*") if p.suffix in KEPT}
     kept = {name: p.read_bytes() for name, p in files.items() if not hidden.search(name)}
     made = {**pages, "results.md": results_page(root / "results", lessons)}
-    return {**kept, **workbooks(), **{name: text.encode() for name, text in made.items()}}
+    return {**kept, **workbooks(root, books), **{name: text.encode() for name, text in made.items()}}
 
 
-def workbooks() -> dict[str, bytes]:
-    "The workbooks and the page that offers them; their data may be out of reach, which is said."
-    with tempfile.TemporaryDirectory() as folder:
-        try: found = sheets.write(Path(folder))
+def workbooks(root: Path, folder: Path) -> dict[str, bytes]:
+    "The workbooks, made anew where their code changed, and the page that offers them; their data may be out of reach."
+    code = sorted((root / "course_lib" / "sheets").glob("*.py"))
+    if not code: return {"workbooks.md": sheets.page([]).encode()}
+    state = hashlib.sha256(b"".join(p.read_bytes() for p in [*code, Path(sheets.__file__)])).hexdigest()
+    about = folder / "about.json"
+    if not about.exists() or json.loads(about.read_text(encoding="utf-8"))["state"] != state:
+        try: found = sheets.write(folder)
         except OSError as e:
             say(f"the site offers no workbooks: {e}")
             return {"workbooks.md": sheets.page([]).encode()}
-        files = {f"sheets/{p.name}": p.read_bytes() for p in sorted(Path(folder).glob("*.xlsx"))}
-    return {**files, "workbooks.md": sheets.page(found).encode()}
+        about.write_text(json.dumps({"state": state, "found": found}), encoding="utf-8")
+    files = {f"sheets/{p.name}": p.read_bytes() for p in sorted(folder.glob("*.xlsx"))}
+    return {**files, "workbooks.md": sheets.page(json.loads(about.read_text(encoding="utf-8"))["found"]).encode()}
 
 
 def prepare(root: Path, stage: Path, parts: Path | None) -> tuple[bool, str]:
@@ -138,7 +142,7 @@ def prepare(root: Path, stage: Path, parts: Path | None) -> tuple[bool, str]:
     if not any(x.doc == "index" for x in lessons):
         raise ValueError(f"{root / 'nbs' / 'index.ipynb'} is missing: it is the site's first page")
     pages, places = reference(root, "course_lib", lessons)
-    wanted = sources(root, lessons, pages)
+    wanted = sources(root, lessons, pages, stage.parent / "sheets")
     there = {p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_file()} - {"site.json"}
     for gone in there - wanted.keys(): (stage / gone).unlink()
     for name, data in wanted.items(): write_if_new(stage / name, data)

@@ -42,6 +42,7 @@ def workbooks(
 def page(found: list[tuple[str, str, int]]) -> str:
     "The page of the site that offers them."
     rows = "\n".join(f"| {{download}}`{name}.xlsx <sheets/{name}.xlsx>` | {what} | {n} |" for name, what, n in found)
+    if not found: return "# Workbooks\n\n> None could be made: `make data` fetches what they show.\n"
     return ("# Workbooks\n\n> Spreadsheets whose cells compute: change a weight, and everything downstream follows.\n\n"
             "Excel, LibreOffice and Google Sheets open them. There are formulas and no macros; what stands on yellow may be "
             "changed. Every formula is computed anew by another program in the tests of the course and compared with "

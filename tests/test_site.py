@@ -159,8 +159,8 @@ def text_of(page: Path) -> str:
 def test_sidebar_is_in_reading_order(site):
     links = Links()
     links.feed((site / "index.html").read_text(encoding="utf-8"))
-    assert links.seen == ["0 · Core", "Core", "More", "2 · Foundations", "Waves", "Looking up", "Results", "Reference",
-                          "course_lib.wave"]
+    assert links.seen == ["0 · Core", "Core", "More", "2 · Foundations", "Waves", "Looking up", "Results", "Workbooks",
+                          "Reference", "course_lib.wave"]
     assert not list(site.rglob("*draft*"))
 
 
