@@ -16,9 +16,10 @@ def workbooks(
     steps: int = 87,  # rows of the sheets on descent
 ) -> Iterator[tuple[str, str, object]]:
     "Name of the file, what it shows, and the book; one after the other, for some take a second to make."
-    from course_lib.data.datasets import mnist_10k, titanic
+    from course_lib.data.datasets import mnist_10k, movielens, titanic
     from course_lib.sheets.convolution import convolution_book, edge_net
     from course_lib.sheets.descent import descent_book
+    from course_lib.sheets.factors import busiest, factors_book
     from course_lib.sheets.linear import linear_book
     from course_lib.sheets.losses import losses_book
     from course_lib.sheets.matrices import matrix_book
@@ -37,6 +38,8 @@ def workbooks(
     yield ("linear", "Who survived the Titanic? A linear model and a network of two ReLUs, each coefficient in a cell.",
            linear_book(people.assign(family=people.sibsp + people.parch).iloc[::13]))
     yield ("matrices", "A matrix product, broadcasting, the bias of a moving average, a Gram matrix.", matrix_book())
+    yield ("factors", "Fifteen people, fifteen films, some ratings missing: five numbers for each, a product, biases, one "
+           "step by formula, what is learned, and the same by looking up.", factors_book(busiest(*movielens())))
 
 
 def page(found: list[tuple[str, str, int]]) -> str:

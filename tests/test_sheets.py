@@ -11,13 +11,15 @@ from course_lib.core import cache_dir
 from course_lib.sheets.check import check_book, recalculate
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("convolution", "convolution_dropout", "descent", "losses", "linear", "matrices")
+NAMES = ("convolution", "convolution_dropout", "descent", "losses", "linear", "matrices", "factors")
 ALWAYS = """<?xml version="1.0" encoding="UTF-8"?>
 <oor:items xmlns:oor="http://openoffice.org/2001/registry"><item oor:path="/org.openoffice.Office.Calc/Formula/Load">
 <prop oor:name="OOXMLRecalcMode" oor:op="fuse"><value>0</value></prop></item></oor:items>"""
 
-needs_data = pytest.mark.skipif(not all((cache_dir() / name).is_dir() for name in ("mnist_10k", "titanic")),
-                                reason="mnist_10k or titanic is not in the cache")
+DATA = ("mnist_10k", "titanic", "movielens")
+
+needs_data = pytest.mark.skipif(not all((cache_dir() / name).is_dir() for name in DATA),
+                                reason=f"not all of {', '.join(DATA)} are in the cache")
 
 
 def books(**options: int) -> dict:

@@ -250,6 +250,7 @@ def _drawn(chart: Chart) -> str:
 def _text(v: Any, look: str) -> str:
     if isinstance(v, (bool, np.bool_)) or not isinstance(v, (int, float, np.number)): return str(v)
     if look == "General": return f"{float(v):g}"
+    if look.endswith(";") and v == 0: return ""  # as Excel: nothing is written for a zero
     if "E+" in look.partition(";")[0]: return f"{float(v):.2e}"
     return f"{float(v):.{len(look.partition(';')[0].partition('.')[2])}f}"
 
