@@ -179,8 +179,9 @@ def implicit_als(
     seed: int = 42,       # of the random numbers at the start
 ) -> FactorModel:         # predicts near 1 for likely, near 0 for unlikely; without biases
     "Factors for what people do, empty cells included (Hu, Koren and Volinsky, 2008)."
-    if reg <= 0 or alpha < 0:
-        raise ValueError(f"reg={reg}, alpha={alpha}: reg must be above 0, alpha at least 0")
+    if reg <= 0 or alpha < 0 or sweeps < 1:
+        raise ValueError(f"reg={reg}, alpha={alpha}, sweeps={sweeps}: reg must be above 0, "
+                         "alpha at least 0, sweeps at least 1")
     k, extra = n_factors, alpha * train.scores.double()
     def half(rows: Tensor, cols: Tensor, x: Tensor, n_rows: int) -> Tensor:
         common = x.T @ x + reg * torch.eye(k, dtype=torch.float64)
