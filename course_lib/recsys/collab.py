@@ -144,7 +144,7 @@ class _Scores(_Factors):
 class Person:
     "Somebody who was folded in."
     factors: Tensor             # (n_factors,)
-    bias: float                 # kind is above that of others
+    bias: float                 # the higher, the more stars for everything
     seen: tuple[Hashable, ...]  # what was rated
 
 # %% ../../nbs/7_recsys/01_recommender.ipynb #a4b518e7
