@@ -1,21 +1,10 @@
 """A small convolutional net on 28 x 28 pictures, one pass: the Learner beside a plain loop (`make bench`)."""
-import torch
-from _race import race
+from _pictures import race_pictures
 from torch import nn
-from torch.nn import functional as F
-
-from course_lib.core import set_seed
-from course_lib.data.loaders import TensorLoader
-from course_lib.training.learner import Learner
-
-N, BS = 4096, 1024
-set_seed(42)
-X, Y = torch.rand(N, 1, 28, 28), torch.randint(10, (N,))
 
 
 def net() -> nn.Module:
     "Six convolutions with batch norm, all but the first with stride 2; 110,286 parameters."
-    set_seed(42)
     sizes, layers = [1, 8, 16, 32, 64, 128, 10], []
     for i, (a, b) in enumerate(zip(sizes, sizes[1:])):
         layers += [nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1), nn.BatchNorm2d(b)]
@@ -23,26 +12,4 @@ def net() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten())
 
 
-def plain(layout: torch.memory_format = torch.contiguous_format) -> int:
-    "What one would write on the first day."
-    model = net().to(memory_format=layout)
-    opt = torch.optim.AdamW(model.parameters(), lr=0.01)
-    model.train()
-    for idx in torch.randperm(N).split(BS):
-        F.cross_entropy(model(X[idx].contiguous(memory_format=layout)), Y[idx]).backward()
-        opt.step()
-        opt.zero_grad()
-    return N
-
-
-def ours() -> int:
-    dls = TensorLoader(X, Y, bs=BS, shuffle=True), None
-    Learner(net(), dls, F.cross_entropy, device="cpu").fit(1, 0.01)
-    return N
-
-
-if __name__ == "__main__":
-    print(f"{sum(p.numel() for p in net().parameters()):,} parameters")
-    race(f"small CNN, {N:,} pictures, bs {BS}", {
-        "plain loop": plain, "plain loop, channels-last": lambda: plain(torch.channels_last), "course_lib Learner": ours,
-    }, "plain loop", {"course_lib Learner": (0.8, "plain loop")})
+if __name__ == "__main__": race_pictures("small CNN", net, 4096, 1024)
