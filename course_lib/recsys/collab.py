@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.loaders import TensorLoader
-from .factors import CollabNet, DotBias, Embedding, squash, unsquash  # noqa: F401
+from .factors import DotBias, squash, unsquash
 from .ratings import Index, RatingTable
 from ..training.learner import Learner, load_tensors, save_tensors
 
