@@ -35,6 +35,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from prefetch import prefetch
 from traitlets import Type
+from warm import Nursery, provisioner
 
 FULL = os.environ.get("COURSE_PROFILE", "quick") == "full"
 KERNELS: set[int] = set()  # process ids of running kernels, so that Ctrl-C leaves none behind
@@ -141,7 +142,7 @@ class PatientClient(AsyncKernelClient):
 class Runner(NotebookClient):
     "One notebook in one kernel, cell by cell, with times."
 
-    def __init__(self, nb, path: Path, env: dict[str, str]):
+    def __init__(self, nb, path: Path, env: dict[str, str], nursery: Nursery | None = None):
         specs = KernelSpecManager(kernel_dirs=[str(Path(sys.prefix) / "share" / "jupyter" / "kernels")])
         super().__init__(nb, timeout=None, record_timing=False, resources={"metadata": {"path": str(path.parent)}},
                          km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs,
@@ -149,7 +150,10 @@ class Runner(NotebookClient):
         self.owns_km = True  # so that it is shut down at the end
         self.env, self.times, self.problems = env, [], []
         self.cell_started, self.current, self.loop = 0.0, 0, None
-        self.log_file = tempfile.TemporaryFile()
+        self.log_file = tempfile.NamedTemporaryFile()
+        if nursery is not None:
+            self.km.provisioner = provisioner(nursery, self.log_file.name, kernel_id="", parent=self.km,
+                                              kernel_spec=self.km.kernel_spec)
 
     def last_words(self) -> list[str]:
         "What a kernel that died wrote to the terminal."
@@ -237,7 +241,8 @@ def failure(runner: Runner, report: Report, error: Exception, verdict: str) -> P
     return Problem(f"{report.name} cell {i + 1}", said, code + ["..."] * bool(trace) + trace)
 
 
-def run_one(path: Path, root: Path, save: bool, limits: Limits = Limits(), scratch: Path | None = None) -> Report:
+def run_one(path: Path, root: Path, save: bool, limits: Limits = Limits(), scratch: Path | None = None,
+            nursery: Nursery | None = None) -> Report:
     "Run a notebook; save it, or compare it with what is saved."
     report, begun = Report(short(path, root)), time.monotonic()
     own = tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if scratch is None else None
@@ -248,7 +253,7 @@ def run_one(path: Path, root: Path, save: bool, limits: Limits = Limits(), scrat
     for cell in nb.cells:
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
     nb.metadata.pop("widgets", None)
-    runner = Runner(nb, path, env)
+    runner = Runner(nb, path, env, nursery)
     runner.name = report.name
     watch = Watch(runner, limits)
     watch.start()
@@ -306,7 +311,8 @@ def run_all(paths: list[Path], root: Path = ROOT, save: bool = False, jobs: int 
         os.environ["JUPYTER_RUNTIME_DIR"] = folder
         order = sorted(paths, key=lambda p: "0_core" in p.parts)  # lessons take longer than reference
         pool = ThreadPoolExecutor(max(1, jobs))
-        work = [pool.submit(run_one, path, root, save, limits, Path(folder)) for path in order]
+        nursery = Nursery.start(kernel_env(root, Path(folder), save), len(order))
+        work = [pool.submit(run_one, path, root, save, limits, Path(folder), nursery) for path in order]
         try:
             for done in work:
                 reports.append(done.result())
@@ -317,6 +323,7 @@ def run_all(paths: list[Path], root: Path = ROOT, save: bool = False, jobs: int 
             print("stopped")
             os._exit(130)
         pool.shutdown()
+        if nursery is not None: nursery.close()
     return reports
 
 

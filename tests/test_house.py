@@ -73,6 +73,25 @@ def test_failing_hanging_and_greedy_cells_are_named_and_the_rest_goes_on(course:
     assert before == {p: p.read_bytes() for p in paths}  # nothing was written
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
+def test_forked_kernels_know_nothing_of_each_other(course: Path, monkeypatch):
+    folder = course / "nbs" / "2_foundations"
+    look = ("import sys, os, random\nimport numpy, torch\n"
+            "print([m for m in sys.modules if m.startswith('course_lib')], '.ci' in ' '.join(sys.path), os.path.basename(os.getcwd()))\n"
+            "print(random.random(), numpy.random.rand(), torch.rand(1).item())\n'x' in globals(), __name__, sys.path[1:]")
+    paths = [make_notebook(folder / f"0{i}_look.ipynb", TITLE, look, "x = 1") for i in range(4)]
+    seen = []
+    monkeypatch.setattr(runner, "finish", lambda path, root, save, saved, nb, report: seen.append(
+        [o.get("text") or o["data"]["text/plain"] for cell in nb.cells for o in cell.get("outputs", [])]))
+    assert all(r.ok for r in runner.run_all(paths[:3], course, jobs=2, say=str))
+    monkeypatch.setenv("COURSE_COLD", "1")
+    assert all(r.ok for r in runner.run_all(paths[3:], course, say=str))
+    told = [(out.splitlines()[0], value) for out, value in seen]
+    assert told[0][0] == "[] False 2_foundations" and told[0] == told[1] == told[2] == told[3]
+    numbers = [set(out.splitlines()[1].split()) for out, _ in seen]
+    assert len(set.union(*numbers)) == 12  # each has random numbers of its own
+
+
 def test_saved_stale_and_drifted_outputs(course: Path):
     path = make_notebook(course / "nbs" / "1_game" / "01_a.ipynb", TITLE, "import random\nfrom pathlib import Path",
                          "#| eval: false\nnever()", "print('score', 0.9511)", "#| varies\nrandom.random()",
