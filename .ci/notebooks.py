@@ -172,7 +172,9 @@ class Runner(NotebookClient):
                 self.set_widgets_metadata()
                 self.current = -1
                 for exercise in exercises(self.nb)[0]: await self.prove(exercise)
-            finally: KERNELS.discard(watch.pid)
+            finally:
+                watch.peak = max(watch.peak, tree_memory(watch.pid))  # a short notebook is over before the watch looks
+                KERNELS.discard(watch.pid)
 
     async def timed(self, cell, i: int) -> None:
         self.current, self.cell_started = i, time.monotonic()

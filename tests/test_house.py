@@ -77,7 +77,8 @@ def test_failing_hanging_and_greedy_cells_are_named_and_the_rest_goes_on(course:
 def test_forked_kernels_know_nothing_of_each_other(course: Path, monkeypatch):
     folder = course / "nbs" / "2_foundations"
     look = ("import sys, os, random\nimport numpy, torch\n"
-            "print([m for m in sys.modules if m.startswith('course_lib')], '.ci' in ' '.join(sys.path), os.path.basename(os.getcwd()))\n"
+            "print([m for m in sys.modules if m.startswith('course_lib')], '.ci' in ' '.join(sys.path),"
+            " os.path.basename(os.getcwd()))\n"
             "print(random.random(), numpy.random.rand(), torch.rand(1).item())\n'x' in globals(), __name__, sys.path[1:]")
     paths = [make_notebook(folder / f"0{i}_look.ipynb", TITLE, look, "x = 1") for i in range(4)]
     seen = []
