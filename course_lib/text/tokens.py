@@ -30,20 +30,18 @@ def words(
     "Words in lower case, numbers, and each sign on its own; white space is left out."
     return _WORD.findall(text.lower())
 
-# %% ../../nbs/8_text/01_tokens.ipynb #4b8a19c4
+# %% ../../nbs/8_text/01_tokens.ipynb #e6c76913
 UNK, PAD, BOS = "xxunk", "xxpad", "xxbos"  # unknown, filling, beginning of a text
 
 
 def _frequent(docs: Iterable[Sequence[str]], max_size: int | None, min_count: int,
               specials: Sequence[str]) -> list[str]:
-    counts, n = Counter(), 0
-    for doc in docs:
-        counts.update(doc)
-        n += 1
+    counts = Counter()
+    for doc in docs: counts.update(doc)
     for token in specials: counts.pop(token, None)
     if not counts:
-        raise ValueError(f"{n} texts hold no tokens: look for an empty file, a selection that "
-                         "found nothing, or a generator that is used up")
+        raise ValueError(f"the texts hold no tokens ({len(counts)} counted): look for an empty "
+                         "file, a selection that found nothing, or a generator that is used up")
     room = len(counts) if max_size is None else max_size - len(specials)
     if room < 1:
         raise ValueError(f"max_size is {max_size}, and {len(specials)} special tokens fill it: "
