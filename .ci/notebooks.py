@@ -324,8 +324,9 @@ def run_all(paths: list[Path], root: Path = ROOT, save: bool = False, jobs: int 
             shutil.rmtree(folder, ignore_errors=True)
             print("stopped")
             os._exit(130)
-        pool.shutdown()
-        if nursery is not None: nursery.close()
+        finally:
+            pool.shutdown()
+            if nursery is not None: nursery.close()
     return reports
 
 

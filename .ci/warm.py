@@ -1,12 +1,13 @@
 """Kernels from a process that has already imported what most lessons import: a fork of it begins at once.
 
-Without this, a third of the time of a short lesson goes into importing torch. The forked kernel has run no cell, knows no
-name, has its own seeds, folder, environment and process group; only modules that are not the course's own are loaded.
-Linux only: elsewhere `Nursery.start` gives None, and kernels are started as usual.
+Importing torch and what its optimizers import takes each notebook three seconds of processor. The forked kernel has run no
+cell, knows no name, has its own seeds, folder, environment and process group; no module of the course is loaded.
+Linux only: elsewhere, with COURSE_COLD=1, or for one or two notebooks, kernels are started as usual.
 """
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -72,11 +73,9 @@ class Forked:
     def __init__(self, pid: int): self.pid, self.fd = pid, os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        import select
         return 0 if self.fd is None or select.select([self.fd], [], [], 0)[0] else None
 
     def wait(self) -> int:
-        import select
         if self.fd is not None:
             select.select([self.fd], [], [])
             os.close(self.fd)
@@ -109,11 +108,12 @@ class Nursery:
     def launch(self, cmd: list[str], cwd: str, env: dict[str, str], log: str) -> Forked:
         "A kernel by the command that would start it in a process of its own."
         argv = cmd[cmd.index("ipykernel_launcher"):]
-        with self.lock:
-            print(json.dumps(dict(argv=argv, cwd=cwd, env=env, log=log)), file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
-        if not answer: raise RuntimeError("the process that starts kernels has ended: COURSE_COLD=1 does without it")
-        return Forked(int(answer))
+        try:
+            with self.lock:
+                print(json.dumps(dict(argv=argv, cwd=cwd, env=env, log=log)), file=self.process.stdin, flush=True)
+                return Forked(int(self.process.stdout.readline()))
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"no kernel could be forked ({error}): COURSE_COLD=1 starts them one by one") from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError): self.process.stdin.close()

@@ -16,8 +16,6 @@ ALWAYS = """<?xml version="1.0" encoding="UTF-8"?>
 <oor:items xmlns:oor="http://openoffice.org/2001/registry"><item oor:path="/org.openoffice.Office.Calc/Formula/Load">
 <prop oor:name="OOXMLRecalcMode" oor:op="fuse"><value>0</value></prop></item></oor:items>"""
 
-# `formulas` takes 20 s for the net; with dropout it is the same net and more, and LibreOffice computes both.
-BY_FORMULAS = [name for name in NAMES if name != "convolution" or not shutil.which("soffice")]
 DATA = ("mnist_10k", "titanic", "movielens")
 
 needs_data = pytest.mark.skipif(not all((cache_dir() / name).is_dir() for name in DATA),
@@ -45,7 +43,7 @@ def shorter(tmp_path_factory) -> dict:
 
 
 @needs_data
-@pytest.mark.parametrize("name", BY_FORMULAS)
+@pytest.mark.parametrize("name", NAMES)
 def test_formulas_say_what_numpy_says(shorter, name):
     book, path = shorter[name]
     assert check_book(book, recalculate(path)) > 20

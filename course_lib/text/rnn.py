@@ -160,7 +160,15 @@ def _check_state(parts: tuple[Tensor, ...], want: tuple[int, ...]) -> None:
             raise ValueError(f"the state has shape {tuple(part.shape)}, expected {want}: (layer, "
                              "batch, hidden); for another batch size start from None")
 
-# %% ../../nbs/8_text/03_rnn.ipynb #06871aab
+# %% ../../nbs/8_text/03_rnn.ipynb #accfdd7f
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def _weights(layers: nn.Module, k: int) -> tuple[Tensor, ...]:
+    "W_ih, W_hh, b_ih, b_hh of layer k, of this module or of PyTorch."
+    return tuple(getattr(layers, f"{name}_l{k}") for name in _NAMES)
+
+# %% ../../nbs/8_text/03_rnn.ipynb #0c970838
 class _Weights(nn.Module):
     "Weights of layers on top of each other, with the names, shapes and first values of PyTorch."
     n_gates = 1
@@ -178,9 +186,8 @@ class _Weights(nn.Module):
         self.n_in, self.n_hidden, self.n_layers = n_in, n_hidden, n_layers
         rows, bound = self.n_gates * n_hidden, n_hidden**-0.5
         for k in range(n_layers):
-            shapes = {"weight_ih": (rows, n_hidden if k else n_in), "weight_hh": (rows, n_hidden),
-                      "bias_ih": (rows,), "bias_hh": (rows,)}
-            for name, shape in shapes.items():
+            shapes = (rows, n_hidden if k else n_in), (rows, n_hidden), (rows,), (rows,)
+            for name, shape in zip(_NAMES, shapes, strict=True):
                 self.register_parameter(f"{name}_l{k}", nn.Parameter(torch.empty(shape)))
         for p in self.parameters(): nn.init.uniform_(p, -bound, bound)
         self.between = Dropout(dropout)
@@ -190,14 +197,13 @@ class _Weights(nn.Module):
         k: int = 0,           # which layer
     ) -> tuple[Tensor, ...]:  # W_ih, W_hh, b_ih, b_hh
         "The four tensors of a layer."
-        return tuple(getattr(self, f"{name}_l{k}")
-                     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        return _weights(self, k)
 
     def extra_repr(self) -> str:  # what `print(layer)` shows
         "The sizes."
         return f"{self.n_in}, {self.n_hidden}, n_layers={self.n_layers}"
 
-# %% ../../nbs/8_text/03_rnn.ipynb #2524887b
+# %% ../../nbs/8_text/03_rnn.ipynb #dd7cfdb5
 class _Recurrent(_Weights):
     "Layers of one kind on top of each other; a subclass says how one of them runs."
 
@@ -228,7 +234,7 @@ class _Recurrent(_Weights):
 
     def _packed(self, last: list) -> Any: return torch.stack(last)
 
-# %% ../../nbs/8_text/03_rnn.ipynb #7f43c352
+# %% ../../nbs/8_text/03_rnn.ipynb #5ae784a6
 class RNN(_Recurrent):
     "Layers with a plain recurrent state (Elman, 1990), as nn.RNN."
 
@@ -250,7 +256,7 @@ class RNN(_Recurrent):
         out = _RNNSteps.apply(F.linear(x, w_ih, b_ih + b_hh), h, w_hh, self.relu)
         return out, out[-1]
 
-# %% ../../nbs/8_text/03_rnn.ipynb #a0550e18
+# %% ../../nbs/8_text/03_rnn.ipynb #ce772f21
 class GRU(_Recurrent):
     "Layers of gated recurrent units (Cho and others, 2014), as nn.GRU."
     n_gates = 3
@@ -260,7 +266,7 @@ class GRU(_Recurrent):
         out = _GRUSteps.apply(F.linear(x, w_ih, b_ih), h, w_hh, b_hh)
         return out, out[-1]
 
-# %% ../../nbs/8_text/03_rnn.ipynb #3108f4e6
+# %% ../../nbs/8_text/03_rnn.ipynb #991d45d7
 class LSTM(_Recurrent):
     "Layers of long short-term memory (Hochreiter and Schmidhuber, 1997), as nn.LSTM."
     n_gates = 4
@@ -281,7 +287,7 @@ class LSTM(_Recurrent):
     def _packed(self, last: list) -> tuple[Tensor, Tensor]:
         return tuple(torch.stack(part) for part in zip(*last, strict=True))
 
-# %% ../../nbs/8_text/03_rnn.ipynb #71ad10b3
+# %% ../../nbs/8_text/03_rnn.ipynb #6a8b9de7
 class Gates(NamedTuple):
     "What the gates of an LSTM did at each step: (bs, t, n) each."
     input: Tensor   # how much of the news is taken in, 0 to 1
@@ -290,7 +296,7 @@ class Gates(NamedTuple):
     cell: Tensor    # what the cell holds
     hidden: Tensor  # what it shows
 
-# %% ../../nbs/8_text/03_rnn.ipynb #5483afcd
+# %% ../../nbs/8_text/03_rnn.ipynb #e230b019
 @torch.no_grad()
 def gates(
     lstm: nn.Module,  # an LSTM of this module, or nn.LSTM with batch_first
@@ -299,8 +305,7 @@ def gates(
 ) -> Gates:           # from a state of zeros
     "Read a sequence and keep what the gates did."
     for k in range(layer + 1):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        w_ih, w_hh, b_ih, b_hh = (getattr(lstm, f"{name}_l{k}") for name in names)
+        w_ih, w_hh, b_ih, b_hh = _weights(lstm, k)
         h = c = x.new_zeros(len(x), w_hh.shape[1])
         kept = []
         for given in F.linear(x, w_ih, b_ih + b_hh).unbind(1):
